@@ -39,7 +39,11 @@ _PIECES, _HALVINGS = 8, 30
 
 
 def balance(
-    network: FlowNetwork, value_tokens_per_s: float, *, max_quadratic_links: int = _MAX_QUADRATIC_LINKS
+    network: FlowNetwork,
+    value_tokens_per_s: float,
+    *,
+    max_quadratic_links: int = _MAX_QUADRATIC_LINKS,
+    coordinator_tokens_per_s: float | None = None,
 ) -> list[float]:
     """Return the balanced flow on each arc [tokens/s], ``value_tokens_per_s`` in total.
 
@@ -48,28 +52,29 @@ def balance(
     unique and prefers short routes. As it is unique, equal nodes have equal flows, and the sum over classes of nodes,
     with the capacity of all nodes of a class, is the same. With many arcs, or where classes meet in junctions, only the
     flows of nodes are balanced, by a piecewise-linear cost.
+
+    ``coordinator_tokens_per_s`` is the capacity of the coordinator; None: the flow in total.
     """
+    coordinator = 1.0 if coordinator_tokens_per_s is None else coordinator_tokens_per_s / value_tokens_per_s
+    share = [coordinator, *_shares(network, value_tokens_per_s)]
+    limits = _limits(network, value_tokens_per_s)
     has_hubs = any(junction.is_hub for junction in network.junctions)
     if has_hubs or len(network.arcs) > max_quadratic_links:
-        shares = _linear(network, value_tokens_per_s)
+        flows = _linear(network, share, limits)
     else:
-        found = _quadratic(network, value_tokens_per_s) or _successive(network, value_tokens_per_s)
-        shares = _refined(network, _shares(network, value_tokens_per_s), _limits(network, value_tokens_per_s), found)
-    return [round(share / _ROUNDING) * _ROUNDING * value_tokens_per_s for share in shares]
+        found = _quadratic(network, share, limits) or _successive(network, share, limits)
+        flows = _refined(network, share, limits, found)
+    return [round(flow / _ROUNDING) * _ROUNDING * value_tokens_per_s for flow in flows]
 
 
-def _quadratic(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[float] | None:
+def _quadratic(network: FlowNetwork, share: Sequence[float], limits: Sequence[float]) -> Sequence[float] | None:
     """Return the share of the flow on each arc; None if HiGHS's quadratic solver fails, which happens occasionally.
 
     Columns are scaled to equal curvature, which makes the solver more reliable.
     """
-    share = _shares(network, value_tokens_per_s)
     units = [math.sqrt(share[arc.tail] * share[arc.head]) for arc in network.arcs]
     program = solver.Program()
-    columns = [
-        program.column(upper=limit / unit, curvature=1.0)
-        for limit, unit in zip(_limits(network, value_tokens_per_s), units, strict=True)
-    ]
+    columns = [program.column(upper=limit / unit, curvature=1.0) for limit, unit in zip(limits, units, strict=True)]
     inbound = _add_conservation(program, network, [[column] for column in columns], units)
     for number in network.node_classes:
         if share[number] < 1.0:
@@ -83,14 +88,13 @@ def _quadratic(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[floa
     return [value * unit for value, unit in zip(solution.values, units, strict=True)]
 
 
-def _successive(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[float]:
+def _successive(network: FlowNetwork, share: Sequence[float], limits: Sequence[float]) -> Sequence[float]:
     """Solve the same problem by linear programs with piecewise-linear costs, each over half the range of the last."""
-    share = _shares(network, value_tokens_per_s)
     weights = np.array([share[arc.tail] * share[arc.head] for arc in network.arcs])
-    limits = np.minimum(_limits(network, value_tokens_per_s), 1.0)
-    flow, reach = limits / 2, 0.5
+    most = np.minimum(limits, 1.0)
+    flow, reach = most / 2, 0.5
     for _ in range(_HALVINGS):
-        low, high = np.maximum(flow - reach, 0.0), np.minimum(flow + reach, limits)
+        low, high = np.maximum(flow - reach, 0.0), np.minimum(flow + reach, most)
         width = np.maximum(high - low, 0.0) / _PIECES
         program = solver.Program()
         columns = [
@@ -153,14 +157,10 @@ def _refined(
     return found
 
 
-def _linear(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[float]:
-    share = _shares(network, value_tokens_per_s)
+def _linear(network: FlowNetwork, share: Sequence[float], limits: Sequence[float]) -> Sequence[float]:
     ties = np.random.default_rng(0).random(len(network.arcs)) * _MAX_TIE_COST
     program = solver.Program()
-    columns = [
-        program.column(float(tie), upper=limit)
-        for tie, limit in zip(ties, _limits(network, value_tokens_per_s), strict=True)
-    ]
+    columns = [program.column(float(tie), upper=limit) for tie, limit in zip(ties, limits, strict=True)]
     inbound = _add_conservation(program, network, [[column] for column in columns], [1.0] * len(columns))
     for number in network.node_classes:
         pieces = [
@@ -169,16 +169,15 @@ def _linear(network: FlowNetwork, value_tokens_per_s: float) -> Sequence[float]:
         program.row(inbound[number] | dict.fromkeys(pieces, -1.0), 0.0, 0.0)
     solution = solver.solve(program).optimum("balancing a flow")
     if solution is None:
-        raise solver.SolverError(f"balancing a max-flow of {value_tokens_per_s:g} tokens/s: reported infeasible")
+        raise solver.SolverError("balancing a max-flow: reported infeasible")
     return solution.values[: len(columns)]
 
 
 def _shares(network: FlowNetwork, value_tokens_per_s: float) -> list[float]:
-    """Return the capacity of each class as a share of the total flow, so that coefficients are near one."""
-    shares = [
+    """Return the capacity of each class of nodes as a share of the total flow, so that coefficients are near one."""
+    return [
         network.size(number) * network.node_limit(number)[1] / value_tokens_per_s for number in network.node_classes
     ]
-    return [1.0, *shares]
 
 
 def _limits(network: FlowNetwork, value_tokens_per_s: float) -> list[float]:

@@ -84,14 +84,23 @@ def max_flow_without_network(plan: FlowPlan) -> float:
     return _graph(network).maximise(_SOURCE, _SINK)
 
 
-def balanced_flows(network: FlowNetwork) -> list[float]:
-    """Return the balanced max-flow on each arc [tokens/s]; for fixed points that change capacities."""
+def balanced_flows(network: FlowNetwork, copies: Sequence[int] | None = None) -> list[float]:
+    """Return the balanced max-flow on each arc [tokens/s]; for fixed points that change capacities.
+
+    ``copies``: classes that each class stands for (``alike``); None: one each.
+    """
     from helixsim.flow.balance import balance
 
-    value = _graph(network).maximise(_SOURCE, _SINK) if network.classes else 0.0
+    if not network.classes:
+        return []
+    graph = _graph(network)
+    value = entering = graph.maximise(_SOURCE, _SINK)
     if value <= 0:
         return [0.0] * len(network.arcs)
-    return balance(network, value, max_quadratic_links=_MAX_FIXED_POINT_LINKS)
+    if copies is not None:
+        arcs = enumerate(network.arcs, start=len(network.node_classes))
+        entering += sum((copies[arc.head] - 1) * graph.flow(at) for at, arc in arcs if arc.tail == COORDINATOR_CLASS)
+    return balance(network, value, max_quadratic_links=_MAX_FIXED_POINT_LINKS, coordinator_tokens_per_s=entering)
 
 
 _SOURCE, _SINK = 0, 1

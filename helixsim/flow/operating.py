@@ -28,7 +28,7 @@ Left out: how arrivals cluster. How close it comes to simulations is in
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 
 from helixsim.domain.cluster import Deployment
@@ -39,6 +39,7 @@ from helixsim.domain.hardware import NodeProfile
 from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.step_time import StepTime
 from helixsim.errors import InfeasibleError
+from helixsim.flow.alike import Alike, alike, whole
 from helixsim.flow.capacity import CapacityTable, End, end_shares, kv_tokens_of, typical_layers
 from helixsim.flow.cohorts import Classes, Cohorts
 from helixsim.flow.maxflow import balanced_flows
@@ -56,6 +57,9 @@ _RUNS = 2
 
 _MOST_NODES = 40
 """Where more nodes form steps of their own, cohorts of many others reach each of them, nearly as evenly as requests."""
+
+_MOST_APART = 1_000
+"""Where there are more nodes, one of the parts that are equal stands for all (``alike``)."""
 
 _LEAST_SPREAD = 1.2
 """Where outputs are nearly equal, requests that came together end together, which the runs of cohorts leave out."""
@@ -118,17 +122,22 @@ def _settled_routes(
     fleet: Deployment, network: FlowNetwork, stations: Mapping[str, Station], load: OperatingLoad, *, partial: bool
 ) -> Settled:
     """Return where routes settle whose nodes form steps of their own; ``partial``: requests enter between layers."""
-    trips = RoundTrips(fleet, network, stations, load)
+    many = network
+    equal = _equal_parts(fleet, network, stations, load, partial=partial)
+    network = equal.network
+    trips = RoundTrips(fleet, network, stations, load, equal.copies)
     numbers = network.node_classes
     whole = station_of = trips.stations
-    first_s = sum(network.size(n) * (station_of[n].step_s(1.0) + station_of[n].prompt_s) for n in numbers)
+    first_s = sum(
+        equal.copies[n] * network.size(n) * (station_of[n].step_s(1.0) + station_of[n].prompt_s) for n in numbers
+    )
     round_trip_s = dict.fromkeys(numbers, first_s)
     flows: list[float] = []
     mean_s = math.inf
 
     def settled_flows() -> list[float]:
         passed = (math.inf, *(station_of[n].capacity(round_trip_s[n]) * load.tokens_per_step for n in numbers))
-        return balanced_flows(replace(network, compute_tokens_per_s=passed))
+        return balanced_flows(replace(network, compute_tokens_per_s=passed), equal.copies)
 
     for number in range(_ROUNDS):
         flows = settled_flows()
@@ -142,17 +151,22 @@ def _settled_routes(
         # Part of the way, as longer trips lower the flow, which shortens them: full steps would swing.
         step = 1 / (2 + number / 4)
         round_trip_s = {n: round_trip_s[n] * (found_s[n] / round_trip_s[n]) ** step for n in numbers}
-    if _meets_in_cohorts(network, load):
+    if _meets_in_cohorts(many, load):
         known_s: Mapping[Classes, float] = {}
         for _ in range(_RUNS):
             mean_s /= _share_of_fullest(network, flows, round_trip_s, station_of, load)
-            requests = _steps_per_s(network, flows, load) * mean_s
+            requests = _steps_per_s(equal, flows, load) * mean_s
             played = Cohorts(fleet, network, station_of, load, flows, requests, known_s).played(mean_s)
             known_s, mean_s = played.on_routes_s, played.mean_s
             round_trip_s |= played.at_classes_s
             flows = settled_flows()
-    steps = _steps_per_s(network, flows, load)
-    most = {node: station_of[n].capacity(round_trip_s[n]) for n in numbers for node in network.classes[n].nodes}
+    steps = _steps_per_s(equal, flows, load)
+    most = {
+        node: station_of[n].capacity(round_trip_s[n])
+        for n in numbers
+        for like in equal.stands_for[n]
+        for node in many.classes[like].nodes
+    }
     return Settled(steps, steps * mean_s, most, lambda share: trips.of([flow * share for flow in flows])[1])
 
 
@@ -178,10 +192,32 @@ def _share_of_fullest(
     return max(passed[n] * round_trip_s[n] / stations[n].most_requests for n in stations)
 
 
-def _steps_per_s(network: FlowNetwork, flows: Sequence[float], load: OperatingLoad) -> float:
-    """Return the decode steps/s of flows."""
-    entering = (flow for flow, arc in zip(flows, network.arcs, strict=True) if arc.tail == COORDINATOR_CLASS)
+def _steps_per_s(equal: Alike, flows: Sequence[float], load: OperatingLoad) -> float:
+    """Return the decode steps/s of flows on one of the equal parts each, of all parts together."""
+    entering = (
+        flow * equal.copies[arc.head]
+        for flow, arc in zip(flows, equal.network.arcs, strict=True)
+        if arc.tail == COORDINATOR_CLASS
+    )
     return sum(entering) / load.tokens_per_step
+
+
+def _equal_parts(
+    fleet: Deployment, network: FlowNetwork, stations: Mapping[str, Station], load: OperatingLoad, *, partial: bool
+) -> Alike:
+    """Return one of the equal parts each of a network of many nodes; else the network as it is."""
+    returns = load.engine.loops_inside
+    meets = math.isfinite(network.nic_tokens_per_s[COORDINATOR_CLASS]) or (returns and partial)
+    if len(network.order) <= _MOST_APART or meets:
+        return whole(network)
+    sites = fleet.cluster.sites
+
+    def kind(number: int) -> Hashable:
+        # Where tokens stay in the engine, they return to the first nodes of all parts alike.
+        first = network.classes[number].nodes[0]
+        return id(stations[first]), sites[first] if returns else None
+
+    return alike(fleet, network, kind)
 
 
 def stations_of(fleet: Deployment, placement: Placement, load: OperatingLoad) -> dict[str, Station]:

@@ -38,8 +38,14 @@ class RoundTrips:
     """Round trips of the requests at each class of nodes, for flows on the arcs of a network."""
 
     def __init__(
-        self, fleet: Deployment, network: FlowNetwork, stations: Mapping[str, Station], load: OperatingLoad
+        self,
+        fleet: Deployment,
+        network: FlowNetwork,
+        stations: Mapping[str, Station],
+        load: OperatingLoad,
+        copies: Sequence[int] | None = None,
     ) -> None:
+        """Take ``copies`` as the number of classes that each class stands for (``alike``); None: one each."""
         self._network = network
         self._load = load
         self._is_shared = fleet.cluster.network.is_shared
@@ -50,6 +56,8 @@ class RoundTrips:
         for number, arc in enumerate(network.arcs):
             self._into[arc.head].append(number)
             self._out_of[arc.tail].append(number)
+        entries = [network.arcs[number].head for number in self._out_of[COORDINATOR_CLASS]]
+        self._copies = None if copies is None else [copies[first] for first in entries]
         self._wires = self._wires_of(fleet)
         self._num_links = self._links_of_arcs()
         self._entry_layers = [
@@ -61,7 +69,6 @@ class RoundTrips:
         self._budgets = self._least_budgets()
         self._returns_s: dict[int, list[float]] = {}
         if load.engine.loops_inside:
-            entries = [network.arcs[number].head for number in self._out_of[COORDINATOR_CLASS]]
             for number in self._into[COORDINATOR_CLASS]:
                 last = network.arcs[number].tail
                 self._returns_s[number] = [self._return_s(fleet, last, first) for first in entries]
@@ -142,7 +149,7 @@ class RoundTrips:
         """Return the mean round trip of the requests at each class, and of all [s]."""
         network, load = self._network, self._load
         sent = [sum(flows[number] for number in numbers) for numbers in self._out_of]
-        entering = self._shares(self._out_of[COORDINATOR_CLASS], flows)
+        entering = self._shares(self._out_of[COORDINATOR_CLASS], flows, self._copies)
         visits_s: dict[int, float] = {}
         passing = {COORDINATOR_CLASS: _Passing(0.0, 0.0, 0.0, 1.0)}
         for vertex in self._order:
@@ -220,11 +227,18 @@ class RoundTrips:
                 after_s[vertex] += share * (link_s + visits_s.get(target, 0.0) + after_s[target])
         return after_s
 
-    def _shares(self, numbers: Sequence[int], flows: Sequence[float]) -> list[tuple[int, float]]:
-        """Return each arc's share of the flow over these arcs; equal shares of all links where there is none."""
+    def _shares(
+        self, numbers: Sequence[int], flows: Sequence[float], copies: Sequence[int] | None = None
+    ) -> list[tuple[int, float]]:
+        """Return each arc's share of the flow over these arcs; equal shares of all links where there is none.
+
+        ``copies``: how often each of them counts.
+        """
         weights = [flows[number] for number in numbers]
         if not sum(weights):
             weights = [self._num_links[number] for number in numbers]
+        if copies is not None:
+            weights = [weight * count for weight, count in zip(weights, copies, strict=True)]
         total = sum(weights)
         return [(number, weight / total) for number, weight in zip(numbers, weights, strict=True)]
 

@@ -81,6 +81,8 @@ class PlacementProblem:
         ``estimate`` and ``select``. None: nothing can be divided.
     phases
         What decides the roles of nodes; None: all nodes prefill and decode.
+    needs_flow
+        Whether a strategy states the max-flow of its placement; not, where the caller computes it.
     """
 
     fleet: Deployment
@@ -93,6 +95,7 @@ class PlacementProblem:
     select: Select | None = None
     divide: Callable[[Mapping[str, int]], PlacementProblem] | None = None
     phases: Phases | None = None
+    needs_flow: bool = True
 
 
 class Strategy(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import accumulate, pairwise
 
 from helixsim.domain.cluster import Deployment, Node
@@ -30,11 +30,15 @@ class LayerLimits:
         self._fleet = fleet
         self.num_layers = fleet.model.num_layers
         self._share = weight_share
-        self._known: dict[tuple[object, ...], int] = {}
+        self._known: dict[tuple[Hashable, bool, bool], int] = {}
+
+    def kind_of(self, node: Node) -> Hashable:
+        """Return the same for nodes that hold equally many layers."""
+        return self._fleet.profile(node.id).kind, node.kv_blocks
 
     def of(self, node: Node, *, is_first: bool = False, is_last: bool = False) -> int:
         """Return the most layers of a node at the ends of the model, or inside."""
-        key = (self._fleet.profile(node.id).kind, node.kv_blocks, is_first, is_last)
+        key = (self.kind_of(node), is_first, is_last)
         if key not in self._known:
             self._known[key] = self._most(node, is_first, is_last)
         return self._known[key]

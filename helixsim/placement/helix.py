@@ -17,7 +17,8 @@ from helixsim.domain.placement import LayerRange, Placement
 from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.flow.capacity import upper_bound_share
 from helixsim.flow.losses import worst_loss
-from helixsim.flow.maxflow import max_flow
+from helixsim.flow.maxflow import plan_of
+from helixsim.flow.network import build_network
 from helixsim.placement import tuning
 from helixsim.placement.base import Contender, PlacementProblem, Strategy
 from helixsim.placement.check import check
@@ -35,9 +36,6 @@ from helixsim.placement.swaps import swapped
 
 OPERATING, SURVIVING = "operating-", "surviving-"
 """Prefixes of pipelines by the second estimate of capacity, and of those that survive a loss."""
-
-SUBSET_PLACEMENTS = 1
-"""Placements of each part of the nodes that are candidates, the best by the estimate."""
 
 
 class Helix:
@@ -72,21 +70,19 @@ class _Search:
     ) -> None:
         """``division``: machines that the problem divides, with the GPUs of their parts."""
         self.problem, self.num_layers = problem, problem.fleet.model.num_layers
-        self.options = options
-        self.division = dict(division or {})
+        self.options, self.division = options, dict(division or {})
         self.started = time.perf_counter()
         self.pinned = {node: LayerRange(*pair) for node, pair in options.pinned.items()}
         self.previous = {} if options.previous is None else previous_ranges(problem.fleet, options.previous)
         self.candidates: list[Candidate] = []
-        self.best = 0.0
-        self.bound = upper_bound_share(problem.fleet, problem.capacity)
+        self.best, self.bound = 0.0, upper_bound_share(problem.fleet, problem.capacity)
         self.history: list[tuple[float, float, float]] = []
         self.bounds: dict[str, float] = {}
         self.scores: dict[str, float] = {}
         self.most, self.survival_bound = 0.0, math.inf
-        self.interrupted = False
-        self.out_of_time = False
+        self.interrupted = self.out_of_time = False
         self.selected: Placement | None = None
+        self.too_large: dict[str, int] = {}
         self._races = problem.select is not None and options.select == "simulate" and not self.previous
 
     def run(self) -> Placement:
@@ -151,15 +147,18 @@ class _Search:
             check(fleet, placement)
         except InfeasibleError:
             return
-        plan = max_flow(fleet, placement, self.problem.capacity, balanced=False)
+        network = build_network(fleet, placement, self.problem.capacity)
+        if self.problem.estimate is not None and self.candidates and len(network.arcs) > tuning.MAX_ARCS:
+            self.too_large[name] = len(network.arcs)
+            return
+        plan = plan_of(network, balanced=False)
         flow = plan.max_flow_tokens_per_s
         is_too_deep = self.options.max_hops is not None and plan.max_hops > self.options.max_hops
         if flow <= 0 or is_too_deep or any(placement.ranges.get(node) != at for node, at in self.pinned.items()):
             return
         placement, name = replace(placement, objective_tokens_per_s=flow), distinct_name(name, self.candidates)
         moved = moved_bytes(fleet, placement.ranges, self.previous) if self.previous else 0
-        kind = self.options.survive
-        worst = None if kind is None else worst_loss(fleet, placement, self.problem.capacity, kind)
+        worst = worst_loss(fleet, placement, self.problem.capacity, kind) if (kind := self.options.survive) else None
         hops_of = plan.max_hops, plan.mean_hops
         self.candidates.append(Candidate(name, placement, *hops_of, is_searched, moved, by_operating, worst))
         if flow > self.best:
@@ -175,7 +174,7 @@ class _Search:
     def _add_made_by(self, strategies: Sequence[tuple[Strategy, Any]]) -> None:
         for strategy, options in strategies:
             try:
-                made = strategy.solve(self.problem, options)
+                made = strategy.solve(replace(self.problem, needs_flow=False), options)
             except InfeasibleError:
                 continue
             self._add(
@@ -298,11 +297,12 @@ class _Search:
             """Return the best placement of the nodes by the estimate; time is shared with the other searches."""
             narrow = replace(self.options, across_regions=False, time_limit_s=max(1.0, self._time_left_s() / 4))
             search = _Search(part, narrow, self.division)
+            search.too_large = self.too_large
             groups = groups_of(part)
             if self._time_left_s() <= 0 or sum(len(g.nodes) * len(g.tokens_per_s) for g in groups) < self.num_layers:
                 return []
             search._add_pipelines(part, groups)
-            found = sorted(search.candidates, key=lambda c: -estimate(c.placement))[:SUBSET_PLACEMENTS]
+            found = sorted(search.candidates, key=lambda c: -estimate(c.placement))[:1]
             return [replace(one.placement, strategy=one.name) for one in found]
 
         for subset in subsets(self.problem, searched):
@@ -370,8 +370,7 @@ class _Search:
         self.out_of_time = self._time_left_s() <= 0  # of the search; simulations have no time limit
         if self._races and self.problem.estimate is not None:
             self._race()
-            return
-        if self.problem.evaluator is not None and self.options.select == "simulate":
+        elif self.problem.evaluator is not None and self.options.select == "simulate":
             limit, estimate = self.options.candidates, self.problem.estimate
             self.scores = scored(self.candidates, self.problem.evaluator, estimate, limit, self._report)
 
@@ -394,6 +393,7 @@ class _Search:
                 "interrupted": self.interrupted,
                 **({"moved_bytes": chosen.moved_bytes} if self.previous else {}),
                 **({"bounds_by_width": self.bounds} if self.bounds else {}),
+                **({"too_large": self.too_large} if self.too_large else {}),
                 **survival,
                 **({} if self.selected is None else self.selected.notes),
             },

@@ -51,7 +51,7 @@ def finished(
         pipelines=dict(pipelines or {}),
     )
     check(problem.fleet, draft)
-    objective = max_flow_value(problem.fleet, draft, problem.capacity)
+    objective = max_flow_value(problem.fleet, draft, problem.capacity) if problem.needs_flow else 0.0
     bound = upper_bound_share(problem.fleet, problem.capacity)
     seconds = time.perf_counter() - started_s
     return replace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -77,9 +77,14 @@ class Parallax:
         searches: list[str] = []
         for share in (options.weight_share, 1.0):
             sizes = LayerLimits(fleet, share)
+            known: dict[tuple[Hashable, ...], tuple[list[Node], list[list[Node]], str]] = {}
             for pool in _pools(fleet, sizes):
-                found, how = _pipelines(pool, sizes, options.alpha)
-                pipelines += found
+                kinds = tuple(map(sizes.kind_of, pool))
+                if kinds not in known:  # pools of equal nodes have equal pipelines
+                    known[kinds] = pool, *_pipelines(pool, sizes, options.alpha)
+                like, found, how = known[kinds]
+                own = {node.id: mine for node, mine in zip(like, pool, strict=True)}
+                pipelines += [[own[node.id] for node in nodes] for nodes in found]
                 searches.append(how)
             if pipelines:
                 break
@@ -125,7 +130,7 @@ def _pipelines(pool: Sequence[Node], sizes: LayerLimits, alpha: float) -> tuple[
     """
     num_layers = sizes.num_layers
     alone = [[node] for node in pool if sizes.of(node, is_first=True, is_last=True) >= num_layers]
-    others = [node for node in pool if [node] not in alone]
+    others = [node for node in pool if sizes.of(node, is_first=True, is_last=True) < num_layers]
     most = len(alone) + sum(map(sizes.of, others)) // num_layers
     best: list[list[Node]] = []
     merit = 0.0

@@ -64,6 +64,7 @@ SPLIT_RATIO: Final = 3.0
 
 # --- frontier, exchanges and selection (helix, swaps, select) --------------------------------------------------------
 
+MAX_ARCS: Final = 20_000
 FRONTIER_STEP: Final = 0.95
 FRONTIER_COARSE_NODES: Final = (60, 240)
 FRONTIER_END: Final = 0.4

@@ -88,6 +88,9 @@ def selection_sentences(notes: Mapping[str, Any]) -> list[str]:
             f"Widths of tensor parallelism tried, with their bounds on max-flow in tokens/s: {'; '.join(told)}. "
             "The bound of the placement is the largest."
         )
+    if too_large := notes.get("too_large"):
+        told = [f"{name} ({number(arcs)})" for name, arcs in too_large.items()]
+        found.append(f"Left out, as the estimate of capacity graphs of so many arcs takes minutes: {', '.join(told)}.")
     if budget := notes.get("budget"):
         found.append(budget)
     if fallback := notes.get("fallback"):

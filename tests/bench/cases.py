@@ -102,6 +102,8 @@ LONG_COMMANDS = {
     "helixsim place, 1 000 nodes": ("place", THOUSAND, "--system", "helix", "--by-flow"),
     "helixsim place, 3 000 nodes": ("place", THREE_THOUSAND, "--by-flow"),
     "helixsim place, 10 000 nodes in ten regions": ("place", TEN_THOUSAND, "--by-flow"),
+    "helixsim place, 3 000 nodes, with a race": ("place", THREE_THOUSAND),
+    "helixsim place, 10 000 nodes in ten regions, with a race": ("place", TEN_THOUSAND),
 } | {
     f"helixsim run, {title} requests under vllm-1": (
         "run",

@@ -13,6 +13,7 @@ from helixsim.domain.cluster import COORDINATOR, Deployment, LinkSpec
 from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.flowplan import FlowPlan
 from helixsim.domain.placement import LayerRange, Placement
+from helixsim.flow import operating
 from helixsim.flow.capacity import CapacityTable
 from helixsim.flow.maxflow import plan_of
 from helixsim.flow.network import build_network
@@ -135,6 +136,42 @@ def test_the_operating_point_is_that_of_single_nodes(case, engine, offered):
     ours, theirs = (operating_point(one, placement, load, offered_output_per_s=offered) for one in (fleet, apart))
     assert ours.output_tokens_per_s == pytest.approx(theirs.output_tokens_per_s, rel=1e-3)
     assert ours.offered_round_trip_s == pytest.approx(theirs.offered_round_trip_s, rel=1e-3)
+
+
+def multiplied(
+    case: tuple[Deployment, CapacityTable, Placement], copies: int, *, in_one_place: bool
+) -> tuple[Deployment, Placement]:
+    """So many copies of a fleet with its placement, which exchange no tokens, away from the coordinator."""
+    fleet, _, placement = case
+    nodes, ranges, pipelines = [], {}, {}
+    for copy in range(copies):
+        for node in fleet.cluster.nodes:
+            name, place = f"{node.id}-{copy}", 0 if in_one_place else copy
+            nodes.append(replace(node, id=name, region=f"{node.region}-{place}"))
+            ranges[name] = placement.ranges[node.id]
+            pipelines[name] = 2 * copy + placement.pipelines.get(node.id, 0)
+    network = replace(fleet.cluster.network, pairs={}, coordinator_nic_bps=None)
+    cluster = replace(fleet.cluster, nodes=tuple(nodes), network=network, coordinator_region="elsewhere")
+    many = replace(fleet, cluster=cluster, profiles=fleet.profiles * copies)
+    return many, replace(placement, ranges=ranges, pipelines=pipelines)
+
+
+@settings(max_examples=25, deadline=None)
+@given(crowds(), st.integers(2, 3), st.booleans(), st.sampled_from(ENGINES), st.floats(1.0, 100.0))
+def test_one_of_the_equal_parts_settles_as_all_of_them(case, copies, in_one_place, engine, offered):
+    fleet, placement = multiplied(case, copies, in_one_place=in_one_place)
+    load = OperatingLoad(400.0, 40.0, 0.9, 40.0, engine, output_spread=1.0)
+    points = []
+    for most in (0, 10**6):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(operating, "_MOST_APART", most)
+            points.append(operating.operating_point(fleet, placement, load, offered_output_per_s=offered))
+    ours, theirs = points
+    for figure in ("output_tokens_per_s", "requests", "round_trip_s", "offered_round_trip_s"):
+        assert getattr(ours, figure) == pytest.approx(getattr(theirs, figure), rel=1e-5)
+    for node, held in placement.ranges.items():
+        mine, other = (one.capacity.tokens_per_s(node, held.layers) for one in points)
+        assert mine == pytest.approx(other, rel=1e-5)
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,7 +9,7 @@ import pytest
 
 from helixsim.domain.cluster import COORDINATOR, LinkSpec
 from helixsim.domain.placement import LayerRange
-from helixsim.flow.balance import _linear
+from helixsim.flow.balance import balance
 from helixsim.flow.maxflow import max_flow, max_flow_value, max_flow_without_network
 from helixsim.flow.network import build_network
 
@@ -49,7 +49,7 @@ def test_links_between_groups_carry_the_product_of_shares() -> None:
 def test_piecewise_linear_balance_loads_no_node_needlessly() -> None:
     fleet, table, placement = builders.tiny_fleet()
     network = build_network(fleet, placement, table)
-    flows = [100.0 * share for share in _linear(network, 100.0)]
+    flows = balance(network, 100.0, max_quadratic_links=0)
     small = [at for at, one in enumerate(network.classes) if one.nodes[0].startswith("small")]
     loads = [flow for arc, flow in zip(network.arcs, flows, strict=True) if arc.head in small]
     assert sum(loads) == pytest.approx(200.0, rel=1e-6)

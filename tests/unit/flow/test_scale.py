@@ -11,10 +11,13 @@ from routing_view import View
 
 from helixsim import solver
 from helixsim.domain.cluster import Deployment, LinkSpec
+from helixsim.domain.engine import IDEAL, EngineSpec
 from helixsim.domain.placement import LayerRange, Placement
+from helixsim.flow import operating
 from helixsim.flow.capacity import CapacityTable
-from helixsim.flow.maxflow import max_flow, plan_of
+from helixsim.flow.maxflow import balanced_flows, max_flow, plan_of
 from helixsim.flow.network import build_network
+from helixsim.flow.station import OperatingLoad
 from helixsim.metrics.bottleneck import cut_sentence
 from helixsim.report.tables import placement_text
 from helixsim.results.placement_json import placement_document
@@ -67,6 +70,37 @@ def test_nodes_that_all_differ_cost_an_arc_each_way(monkeypatch):
     apart = {node: node for node in placement.ranges}
     pairs = build_network(fleet, placement, table, kinds=apart, most_class_links=10**6)
     assert plan_of(few).max_flow_tokens_per_s == pytest.approx(plan_of(pairs).max_flow_tokens_per_s)
+
+
+@pytest.mark.parametrize(
+    ("engine", "home", "kinds_of_parts"),
+    [
+        (IDEAL, "elsewhere", 1),
+        (IDEAL, "site-0", 2),
+        (EngineSpec(loops_inside=True, chunks_prompts=True), "elsewhere", 2),
+    ],
+    ids=["equal", "latency of the coordinator", "returns to any region"],
+)
+def test_equal_pipelines_cost_the_estimate_nothing(monkeypatch, engine, home, kinds_of_parts):
+    """A stage of two nodes and one of one: no chain, whose law is another one. Half of them is in another region."""
+    monkeypatch.setattr(operating, "_MOST_APART", 10)
+    solved = []
+    for copies in (10, 100):
+        kinds = [builders.profile("k", 1)] * 3 * copies
+        regions = [f"site-{2 * at // len(kinds)}" for at in range(len(kinds))]
+        links = {"intra": LinkSpec(1e12, 0), "inter": LinkSpec(1e12, 1_000_000)}
+        fleet = builders.fleet(kinds, num_layers=2, regions=regions, **links)
+        fleet = replace(fleet, cluster=replace(fleet.cluster, coordinator_region=home))
+        ids = [node.id for node in fleet.cluster.nodes]
+        ranges = {node: LayerRange(at % 3 // 2, at % 3 // 2 + 1) for at, node in enumerate(ids)}
+        placement = Placement("drawn", 2, ranges, pipelines={node: at // 3 for at, node in enumerate(ids)})
+        networks = []
+        monkeypatch.setattr(
+            operating, "balanced_flows", lambda *given, to=networks: to.append(given[0]) or balanced_flows(*given)
+        )
+        operating.operating_point(fleet, placement, OperatingLoad(400.0, 40.0, 0.9, 40.0, engine))
+        solved.append({len(network.arcs) for network in networks})
+    assert solved == [{3 * kinds_of_parts}] * 2
 
 
 def test_hops_are_made_for_the_nodes_that_requests_pass():

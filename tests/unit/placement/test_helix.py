@@ -14,11 +14,13 @@ from helixsim.domain.placement import Placement
 from helixsim.errors import ConfigError, InfeasibleError
 from helixsim.flow.capacity import CapacityTable, upper_bound_share
 from helixsim.flow.maxflow import max_flow, max_flow_value
+from helixsim.placement import outcome, tuning
 from helixsim.placement.base import PlacementProblem
 from helixsim.placement.bounds import configuration_bound
 from helixsim.placement.check import check
 from helixsim.placement.helix import Helix, HelixOptions
 from helixsim.placement.milp import solve_exact
+from helixsim.report.selection import selection_sentences
 
 BIG, SMALL = builders.profile("big", 4), builders.profile("small", 2)
 TABLES = {"big": (400.0, 200.0, 150.0, 100.0), "small": (120.0, 60.0)}
@@ -126,6 +128,23 @@ def test_judge_overrules_the_flow_and_its_scores_are_noted() -> None:
     assert -max_flow(fleet, judged, table).mean_hops == pytest.approx(best)
     by_flow = Helix().solve(problem, HelixOptions(select="flow"))
     assert by_flow.objective_tokens_per_s >= judged.objective_tokens_per_s
+
+
+def test_graphs_too_large_for_the_estimate_are_left_out_and_named(monkeypatch) -> None:
+    """Where no estimate is asked for, and for the only candidate, there is no limit."""
+    fleet, table = mixed_fleet(2, 2)
+    by_flow = PlacementProblem(fleet, table)
+    raced = replace(by_flow, estimate=lambda _: 1.0, evaluator=lambda _: 1.0)
+    free = Helix().solve(by_flow, HelixOptions())
+    names = [one["name"] for one in Helix().solve(raced, HelixOptions()).notes["candidates"]]
+    monkeypatch.setattr(tuning, "MAX_ARCS", 0)
+    monkeypatch.setattr(outcome, "max_flow_value", None)  # the search computes the flows of heuristics itself, once
+    found = Helix().solve(raced, HelixOptions())
+    assert [one["name"] for one in found.notes["candidates"]] == names[:1]
+    assert set(names[1:]) <= set(found.notes["too_large"])
+    assert any(f"{names[1]} (" in sentence for sentence in selection_sentences(found.notes))
+    assert "too_large" not in free.notes
+    assert Helix().solve(by_flow, HelixOptions()).notes == free.notes
 
 
 def test_ctrl_c_keeps_what_was_found() -> None:

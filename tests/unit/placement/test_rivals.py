@@ -152,6 +152,20 @@ def test_parallax_keeps_pipelines_inside_a_region_that_holds_the_model() -> None
     assert len(solved("parallax", problem(pooled), weight_share=1.0).ranges) == 2
 
 
+def test_parallax_places_equal_regions_alike_and_searches_once(monkeypatch) -> None:
+    searched = []
+    search = parallax._pipelines
+    monkeypatch.setattr(parallax, "_pipelines", lambda *given: searched.append(given) or search(*given))
+    sizes = [4, 3, 5, 2, 4]
+    alone = solved("parallax", problem(fleet_of(sizes, regions=["a"] * 5)), leftover=False)
+    fleet = fleet_of([*sizes, *sizes, 6, *sizes], regions=["a"] * 5 + ["b"] * 5 + ["c"] * 6)
+    together = solved("parallax", problem(fleet), leftover=False)
+    assert len(searched) == 3  # the first fleet, the equal regions, the one with another node
+    for start in (0, 5):
+        part = [together.ranges.get(node.id) for node in fleet.cluster.nodes[start : start + 5]]
+        assert [held for held in part if held] == list(alone.ranges.values())
+
+
 def test_parallax_builds_greedily_beyond_its_states(monkeypatch) -> None:
     monkeypatch.setattr(parallax, "MAX_STATES", 2)
     placement = solved("parallax", problem(fleet_of([4, 4, 3, 3, 2])), weight_share=1.0)
