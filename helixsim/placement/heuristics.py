@@ -12,6 +12,9 @@ from helixsim.placement.replicas import Replicas, ReplicasOptions
 from helixsim.placement.separate import Separate, SeparateOptions
 from helixsim.placement.swarm import Swarm, SwarmOptions
 
+OWN_ROUTING = {"parallax": "parallax"}
+"""Heuristic -> routing of its method. It sends requests where they are expected to finish first, not by max-flow."""
+
 CHAINS: list[tuple[Strategy, Any]] = [(Replicas(), ReplicasOptions()), (Separate(), SeparateOptions())]
 """Those that form chains of nodes that share none."""
 

@@ -15,6 +15,7 @@ from helixsim.domain.request import Slo, Window
 from helixsim.flow.capacity import CapacityTable, share_bound
 from helixsim.metrics.criteria import race_steps, ranked
 from helixsim.metrics.score import Score
+from helixsim.placement.heuristics import OWN_ROUTING
 from helixsim.placement.select import routes_of
 from helixsim.plugins import NoOptions
 from helixsim.routing import registry as routing_registry
@@ -42,10 +43,6 @@ def with_policy(entry: Entry, policy: str, **options: Any) -> Entry:
     """Return an entry with a routing policy."""
     chosen = routing_registry.get(policy).Options(**options)
     return replace(entry, system=entry.system.with_routing(policy, chosen))
-
-
-OWN_ROUTING = {"parallax": "parallax"}
-"""Heuristic -> routing of its method."""
 
 
 def promising_policy(placement: Placement, plan: FlowPlan, heuristic: str = "") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import builders
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from helixsim.placement.base import PlacementProblem
 from helixsim.placement.check import check
 from helixsim.placement.helix import _Search
 from helixsim.placement.helix_options import HelixOptions
-from helixsim.placement.select import Candidate, contenders
+from helixsim.placement.select import FEW_NODES, Candidate, contenders
 from helixsim.placement.subsets import part_of, subsets
 
 LAYERS = 8
@@ -97,13 +98,14 @@ def test_a_part_has_its_nodes_and_their_profiles() -> None:
     assert [profile.kind for profile in part.fleet.profiles] == ["k4", "k3"]
 
 
-def test_contenders_are_the_best_estimates_of_each_kind_of_routes_without_duplicates() -> None:
-    def candidate(name: str, *ranges: tuple[int, int, int], is_searched: bool = True) -> Candidate:
-        """A placement on a node for each start, end and number of its pipeline."""
-        held = {f"n{at}": LayerRange(start, end) for at, (start, end, _) in enumerate(ranges)}
-        pipelines = {f"n{at}": number for at, (_, _, number) in enumerate(ranges)}
-        return Candidate(name, Placement(name, LAYERS, held, pipelines=pipelines), 1, 1.0, is_searched)
+def candidate(name: str, *ranges: tuple[int, int, int], is_searched: bool = True) -> Candidate:
+    """A placement on a node for each start, end and number of its pipeline."""
+    held = {f"n{at}": LayerRange(start, end) for at, (start, end, _) in enumerate(ranges)}
+    pipelines = {f"n{at}": number for at, (_, _, number) in enumerate(ranges)}
+    return Candidate(name, Placement(name, LAYERS, held, pipelines=pipelines), 1, 1.0, is_searched)
 
+
+def test_contenders_are_the_best_estimates_of_each_kind_of_routes_without_duplicates() -> None:
     made = [
         *(candidate(f"chain {cut}", (0, cut, 0), (cut, 8, 0)) for cut in range(1, 6)),
         *(candidate(f"branching {cut}", (0, cut, 0), (0, cut, 0), (cut, 8, 0)) for cut in range(1, 6)),
@@ -126,3 +128,12 @@ def test_candidates_of_equal_names_are_told_apart() -> None:
     for name, node in (("rough", "k8-0"), ("rough", "k8-1"), ("rough-apart", "k8-0"), ("rough", "k8-0")):
         search._add(name, {node: LayerRange(0, LAYERS)})
     assert [candidate.name for candidate in search.candidates] == ["rough", "rough (2)", "rough-apart", "rough (3)"]
+
+
+@pytest.mark.parametrize(("nodes", "is_tried"), [(FEW_NODES, False), (FEW_NODES + 1, True)])
+def test_on_many_nodes_a_method_with_a_routing_of_its_own_is_a_contender(nodes: int, is_tried: bool) -> None:
+    """The estimate of its flow says little of it there."""
+    branches = [(0, 4, 0)] * (nodes // 2) + [(4, 8, 0)] * (nodes - nodes // 2)
+    made = [candidate("blocks", *branches), candidate("parallax", (0, 3, 0), *branches[1:], is_searched=False)]
+    found = contenders(made, {"blocks": 3.0, "parallax": 1.0}, 1)
+    assert [one.name for one in found] == ["blocks", *(["parallax"] if is_tried else [])]
