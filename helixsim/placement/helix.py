@@ -313,8 +313,7 @@ class _Search:
 
         The bound becomes the largest of these divisions, and of the machines as they are.
         """
-        estimate = self.problem.estimate
-        divide, options = self.problem.divide, self.options
+        estimate, divide, options = self.problem.estimate, self.problem.divide, self.options
         is_limited = options.exclude or options.max_layers or options.pinned  # by nodes as they stand
         if not self._races or estimate is None or divide is None or is_limited:
             return
@@ -326,6 +325,7 @@ class _Search:
             problem = replace(divide(widths), estimate=estimate, select=self.problem.select)
             narrow = replace(options, across_regions=False, time_limit_s=max(1.0, left_s / 4))
             part = parts[name] = _Search(replace(problem, progress=self.problem.progress), narrow, widths)
+            part.too_large = self.too_large
             part.add_chains()
             self.candidates += best_of_division(name, part.candidates, self.problem.fleet, divisions, estimate)
         own = self.bound
