@@ -30,7 +30,7 @@ from helixsim.flow.two_commodity import two_commodity_flow
 from helixsim.metrics.criteria import ALIKE
 from helixsim.metrics.score import SAME_SHARE, Score
 from helixsim.placement.base import Contender
-from helixsim.placement.select import routes_of
+from helixsim.placement.select import FEW_NODES, routes_of
 from helixsim.routing.graph import chains, routing_graph
 from helixsim.runtime.pool import Executor, Serial
 from helixsim.study.evaluator import Evaluator
@@ -123,8 +123,9 @@ class Race:
         self._share(budget, [*zip(windows, runs, strict=False), (self.experiment.workload.window, FINALISTS)])
         by_estimate = sorted(contenders, key=lambda one: -math.inf if one.estimate is None else -one.estimate)
         is_tight = not windows or budget.may_exceed(windows[0], runs[0], OF_A_TRIAL)
+        has_many = len(self.system.fleet.cluster.nodes) > FEW_NODES
         ordered = by_estimate if is_tight else contenders
-        entries, trials = [self._entry(one, with_own_routing=is_tight) for one in ordered], list[Trial]()
+        entries, trials = [self._entry(one, with_own_routing=has_many) for one in ordered], list[Trial]()
         if not windows:
             entries[1:1], apart = [self._entry(one) for one in apart[:1]], []
         most_events = 0 if budget.told else min(ROUND_EVENTS, budget.events(OF_A_TRIAL))
@@ -143,7 +144,8 @@ class Race:
             else:
                 self._try(trial, kinds_first(entries), report, at_least=LEAST_TRIED, most_events=most_events)
             if trial.best_score.share < 1.0 or not load.is_open:
-                self._try_apart(trial, apart, report, most_events=most_events if is_tight else math.inf)
+                most_apart = budget.events(OF_A_TRIAL) if is_tight and has_many else math.inf
+                self._try_apart(trial, apart, report, most_events=most_apart)
                 apart = []
             elif number == 0:
                 self._try_apart(trial, faster, report)

@@ -197,13 +197,14 @@ def t4_pairs(*pipelines: int) -> Placement:
     return Placement("helix", 32, ranges, pipelines=dict(zip(ranges, pipelines, strict=False)))
 
 
-@pytest.mark.parametrize(("race_cpu_s", "routing"), [(0.05, "parallax"), (600.0, "flow_weighted")])
-def test_in_a_small_budget_the_routing_of_the_method_is_tried_first(tmp_path, monkeypatch, race_cpu_s, routing):
+@pytest.mark.parametrize(("few_nodes", "routing"), [(4, "parallax"), (5, "flow_weighted")])
+def test_on_many_nodes_the_routing_of_the_method_is_tried_first(tmp_path, monkeypatch, few_nodes, routing):
     tried = labels_of(monkeypatch)
-    experiment = loaded(tmp_path, f"systems.0.placement.race_cpu_s={race_cpu_s}")
-    race = Race(experiment, experiment.systems[0], capacity_table(experiment, experiment.systems[0]))
+    monkeypatch.setattr(race, "FEW_NODES", few_nodes)
+    experiment = loaded(tmp_path)
+    selects = Race(experiment, experiment.systems[0], capacity_table(experiment, experiment.systems[0]))
     contenders = [Contender("parallax", t4_pairs(), 2000.0), Contender("blocks", t4_pairs(0, 1, 0, 1), 2000.0)]
-    race(contenders, lambda _text: None)
+    selects(contenders, lambda _text: None)
     assert [label.split(": ")[1] for label in tried[:2]] == [f"parallax, {routing}", "blocks, earliest_finish"]
 
 
@@ -223,16 +224,21 @@ class WithRoles:
         return {}
 
 
-@pytest.mark.parametrize(("race_cpu_s", "simulated"), [(0.2, ["first"]), (600.0, ["first", "second"])])
-def test_in_a_small_budget_one_candidate_with_roles_is_tried(tmp_path, monkeypatch, race_cpu_s, simulated):
+@pytest.mark.parametrize(
+    ("race_cpu_s", "few_nodes", "simulated"),
+    [(0.2, 4, ["first"]), (0.2, 5, ["first", "second"]), (600.0, 4, ["first", "second"])],
+)
+def test_on_many_nodes_roles_keep_to_the_budget(tmp_path, monkeypatch, race_cpu_s, few_nodes, simulated):
+    """One candidate with roles is tried in any case."""
     tried = labels_of(monkeypatch)
+    monkeypatch.setattr(race, "FEW_NODES", few_nodes)
     experiment = loaded(tmp_path, f"systems.0.placement.race_cpu_s={race_cpu_s}", "slo={ttft: 1 ms}")
     system = experiment.systems[0]
     roles = WithRoles(Contender("first", t4_pairs(0, 1, 0, 1)), Contender("second", t4_pairs(0, 1, 1, 0)))
-    race = Race(experiment, system, capacity_table(experiment, system), roles=roles)
-    race([Contender("blocks", t4_pairs(), 2000.0)], lambda _text: None)
-    first = [label.split(": ")[1].split(",")[0] for label in tried if label.startswith("trial of")]
-    assert [name for name in dict.fromkeys(first) if name != "blocks"] == simulated
+    selects = Race(experiment, system, capacity_table(experiment, system), roles=roles)
+    selects([Contender("blocks", t4_pairs(), 2000.0)], lambda _text: None)
+    names = [label.split(": ")[1].split(",")[0] for label in tried if label.startswith("trial of")]
+    assert [name for name in dict.fromkeys(names) if name != "blocks"] == simulated
 
 
 def test_a_race_without_trials_takes_the_best_by_the_estimate(tmp_path, monkeypatch):
