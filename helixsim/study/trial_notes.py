@@ -54,8 +54,14 @@ def promising_policy(placement: Placement, plan: FlowPlan, heuristic: str = "") 
 
 
 def kinds_first(entries: Sequence[Entry]) -> list[Entry]:
-    """Return entries with the first one of each kind of routes before the others, which a round may leave out."""
-    first = {routes_of(entry.placement): entry for entry in reversed(entries)}
+    """Return entries with the first one of each kind of routes before the others, which a round may leave out.
+
+    A placement with the routing of its method is a kind of its own.
+    """
+    first = {
+        (routes_of(entry.placement), OWN_ROUTING.get(entry.name) == entry.system.routing): entry
+        for entry in reversed(entries)
+    }
     leading = {entry.label for entry in first.values()}
     return sorted(entries, key=lambda entry: entry.label not in leading)
 

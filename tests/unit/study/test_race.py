@@ -631,7 +631,10 @@ def test_half_of_the_entries_and_the_best_of_each_kind_of_routes_go_on(placed) -
     assert [entry.name for entry in passed] == ["a", "b", "c", "d", "e", "y"]
     # A round that is cut short must not leave out a kind.
     assert [entry.name for entry in kinds_first(passed)] == ["a", "y", "b", "c", "d", "e"]
-    assert len({routes_of(entry.placement) for entry in passed}) < LEAST_TRIED
+    assert len({routes_of(entry.placement) for entry in passed}) + 1 < LEAST_TRIED
+    # Nor a placement with the routing of its method.
+    own = with_policy(Entry("parallax", branching, system.plan, system.system), "parallax")
+    assert [entry.name for entry in kinds_first([*passed, own])] == ["a", "y", "parallax", "b", "c", "d", "e"]
 
 
 def test_plans_of_other_systems_are_candidates_of_a_race(placed) -> None:
