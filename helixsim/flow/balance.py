@@ -60,7 +60,7 @@ def balance(
     limits = _limits(network, value_tokens_per_s)
     has_hubs = any(junction.is_hub for junction in network.junctions)
     if has_hubs or len(network.arcs) > max_quadratic_links:
-        flows = _linear(network, share, limits)
+        flows = _linear(network, share, limits, value_tokens_per_s)
     else:
         found = _quadratic(network, share, limits) or _successive(network, share, limits)
         flows = _refined(network, share, limits, found)
@@ -157,7 +157,10 @@ def _refined(
     return found
 
 
-def _linear(network: FlowNetwork, share: Sequence[float], limits: Sequence[float]) -> Sequence[float]:
+def _linear(
+    network: FlowNetwork, share: Sequence[float], limits: Sequence[float], value_tokens_per_s: float
+) -> Sequence[float]:
+    """Return the share of the flow on each arc; ``value_tokens_per_s`` is for the message of an error."""
     ties = np.random.default_rng(0).random(len(network.arcs)) * _MAX_TIE_COST
     program = solver.Program()
     columns = [program.column(float(tie), upper=limit) for tie, limit in zip(ties, limits, strict=True)]
@@ -169,7 +172,7 @@ def _linear(network: FlowNetwork, share: Sequence[float], limits: Sequence[float
         program.row(inbound[number] | dict.fromkeys(pieces, -1.0), 0.0, 0.0)
     solution = solver.solve(program).optimum("balancing a flow")
     if solution is None:
-        raise solver.SolverError("balancing a max-flow: reported infeasible")
+        raise solver.SolverError(f"balancing a max-flow of {value_tokens_per_s:g} tokens/s: reported infeasible")
     return solution.values[: len(columns)]
 
 

@@ -11,10 +11,7 @@ from helixsim.domain.placement import LayerRange, Placement
 from helixsim.flow.losses import WorstLoss
 from helixsim.placement import tuning
 from helixsim.placement.base import Estimate, Evaluator
-from helixsim.placement.heuristics import OWN_ROUTING
-
-FEW_NODES = 40
-"""Nodes up to which the estimate of a placement by its max-flow holds for other routings, too."""
+from helixsim.placement.heuristics import routing_of_method
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +111,9 @@ def contenders(candidates: Sequence[Candidate], estimates: Mapping[str, float], 
     taken: set[tuple[object, ...]] = set()
     for candidate in best_first:
         widths = tuple(candidate.placement.widths.items())
-        has_own_routing = candidate.name in OWN_ROUTING and len(candidate.placement.ranges) > FEW_NODES
+        own_routing = routing_of_method(candidate.name, candidate.placement)
         is_of_one = bool(widths) and candidate.max_hops == 1
-        kind = (routes_of(candidate.placement), bool(widths), is_of_one, has_own_routing)
+        kind = (routes_of(candidate.placement), bool(widths), is_of_one, own_routing)
         if (*kind, widths) not in taken:
             found.setdefault(kind, []).append(candidate)
         if widths:

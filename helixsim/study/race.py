@@ -30,7 +30,8 @@ from helixsim.flow.two_commodity import two_commodity_flow
 from helixsim.metrics.criteria import ALIKE
 from helixsim.metrics.score import SAME_SHARE, Score
 from helixsim.placement.base import Contender
-from helixsim.placement.select import FEW_NODES, routes_of
+from helixsim.placement.heuristics import FEW_NODES, routing_of_method
+from helixsim.placement.select import routes_of
 from helixsim.routing.graph import chains, routing_graph
 from helixsim.runtime.pool import Executor, Serial
 from helixsim.study.evaluator import Evaluator
@@ -123,9 +124,7 @@ class Race:
         self._share(budget, [*zip(windows, runs, strict=False), (self.experiment.workload.window, FINALISTS)])
         by_estimate = sorted(contenders, key=lambda one: -math.inf if one.estimate is None else -one.estimate)
         is_tight = not windows or budget.may_exceed(windows[0], runs[0], OF_A_TRIAL)
-        has_many = len(self.system.fleet.cluster.nodes) > FEW_NODES
-        ordered = by_estimate if is_tight else contenders
-        entries, trials = [self._entry(one, with_own_routing=has_many) for one in ordered], list[Trial]()
+        entries, trials = [self._entry(one) for one in (by_estimate if is_tight else contenders)], list[Trial]()
         if not windows:
             entries[1:1], apart = [self._entry(one) for one in apart[:1]], []
         most_events = 0 if budget.told else min(ROUND_EVENTS, budget.events(OF_A_TRIAL))
@@ -133,8 +132,8 @@ class Race:
             trial = Trial(window, self.experiment.seed + SEED_OFFSET + number, self.experiment.slo, load.is_open)
             trials.append(trial)
             if number == 0:
-                first = kinds_first(entries) if is_tight else entries
-                self._try(trial, first, report, at_least=LEAST_TRIED, most_events=budget.events(OF_A_TRIAL))
+                ordered = kinds_first(entries) if is_tight else entries
+                self._try(trial, ordered, report, at_least=LEAST_TRIED, most_events=budget.events(OF_A_TRIAL))
                 budget.left_out("Trial 1", len(trial.entries), len(entries))
                 others = [entry for one in trial.best() for entry in self._alternatives(one, load)]
                 self._try(
@@ -144,6 +143,7 @@ class Race:
             else:
                 self._try(trial, kinds_first(entries), report, at_least=LEAST_TRIED, most_events=most_events)
             if trial.best_score.share < 1.0 or not load.is_open:
+                has_many = len(self.system.fleet.cluster.nodes) > FEW_NODES
                 most_apart = budget.events(OF_A_TRIAL) if is_tight and has_many else math.inf
                 self._try_apart(trial, apart, report, most_events=most_apart)
                 apart = []
@@ -193,13 +193,13 @@ class Race:
                 passed.append(entry)
         return passed
 
-    def _entry(self, contender: Contender, *, with_own_routing: bool = False) -> Entry:
-        """Return a contender with the most promising policy, that of its method, or that of the user."""
+    def _entry(self, contender: Contender) -> Entry:
+        """Return a contender with the routing of the user, that of its method, or the most promising one."""
         placement, plan = contender.placement, self._plan(contender.placement)
         entry = Entry(contender.name, placement, plan, on_its_nodes(self.system, placement))
         if self.system.routing != "auto":
             return entry
-        return with_policy(entry, promising_policy(placement, plan, contender.name if with_own_routing else ""))
+        return with_policy(entry, routing_of_method(contender.name, placement) or promising_policy(placement, plan))
 
     def _alternatives(self, entry: Entry, load: RaceLoad) -> list[Entry]:
         """Return an entry with other policies that suit its routes."""

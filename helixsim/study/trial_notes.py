@@ -15,7 +15,7 @@ from helixsim.domain.request import Slo, Window
 from helixsim.flow.capacity import CapacityTable, share_bound
 from helixsim.metrics.criteria import race_steps, ranked
 from helixsim.metrics.score import Score
-from helixsim.placement.heuristics import OWN_ROUTING
+from helixsim.placement.heuristics import routing_of_method
 from helixsim.placement.select import routes_of
 from helixsim.plugins import NoOptions
 from helixsim.routing import registry as routing_registry
@@ -45,10 +45,8 @@ def with_policy(entry: Entry, policy: str, **options: Any) -> Entry:
     return replace(entry, system=entry.system.with_routing(policy, chosen))
 
 
-def promising_policy(placement: Placement, plan: FlowPlan, heuristic: str = "") -> str:
-    """Return the routing policy that is tried first with a placement; ``heuristic``: that of its method, if any."""
-    if heuristic in OWN_ROUTING:
-        return OWN_ROUTING[heuristic]
+def promising_policy(placement: Placement, plan: FlowPlan) -> str:
+    """Return the routing policy that is tried first with a placement."""
     branches = chains(routing_graph(placement, plan)) is None and len(set(placement.pipelines.values())) < 2
     return "flow_weighted" if branches else "earliest_finish"
 
@@ -58,10 +56,12 @@ def kinds_first(entries: Sequence[Entry]) -> list[Entry]:
 
     A placement with the routing of its method is a kind of its own.
     """
-    first = {
-        (routes_of(entry.placement), OWN_ROUTING.get(entry.name) == entry.system.routing): entry
-        for entry in reversed(entries)
-    }
+
+    def kind(entry: Entry) -> object:
+        is_of_method = entry.system.routing == routing_of_method(entry.name, entry.placement)
+        return routes_of(entry.placement), is_of_method
+
+    first = {kind(entry): entry for entry in reversed(entries)}
     leading = {entry.label for entry in first.values()}
     return sorted(entries, key=lambda entry: entry.label not in leading)
 

@@ -15,7 +15,8 @@ from helixsim.placement.base import PlacementProblem
 from helixsim.placement.check import check
 from helixsim.placement.helix import _Search
 from helixsim.placement.helix_options import HelixOptions
-from helixsim.placement.select import FEW_NODES, Candidate, contenders
+from helixsim.placement.heuristics import FEW_NODES
+from helixsim.placement.select import Candidate, contenders
 from helixsim.placement.subsets import part_of, subsets
 
 LAYERS = 8

@@ -16,6 +16,7 @@ from helixsim.domain.placement import LayerRange, Placement
 from helixsim.domain.request import Window
 from helixsim.flow.maxflow import max_flow
 from helixsim.flow.operating import operating_point
+from helixsim.placement import heuristics
 from helixsim.placement.base import Contender
 from helixsim.placement.select import layout_of
 from helixsim.report.selection import selection_sentences
@@ -197,10 +198,10 @@ def t4_pairs(*pipelines: int) -> Placement:
     return Placement("helix", 32, ranges, pipelines=dict(zip(ranges, pipelines, strict=False)))
 
 
-@pytest.mark.parametrize(("few_nodes", "routing"), [(4, "parallax"), (5, "flow_weighted")])
+@pytest.mark.parametrize(("few_nodes", "routing"), [(3, "parallax"), (4, "flow_weighted")])
 def test_on_many_nodes_the_routing_of_the_method_is_tried_first(tmp_path, monkeypatch, few_nodes, routing):
     tried = labels_of(monkeypatch)
-    monkeypatch.setattr(race, "FEW_NODES", few_nodes)
+    monkeypatch.setattr(heuristics, "FEW_NODES", few_nodes)
     experiment = loaded(tmp_path)
     selects = Race(experiment, experiment.systems[0], capacity_table(experiment, experiment.systems[0]))
     contenders = [Contender("parallax", t4_pairs(), 2000.0), Contender("blocks", t4_pairs(0, 1, 0, 1), 2000.0)]
